@@ -1,4 +1,4 @@
-"""Begin and execute certain runs in the threads of callers, without the pool."""
+"""Claim and execute runs in the threads of callers, without the pool."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import attrs
 from durably.errors import ConflictError, RunInterrupted
 from durably.execution.current_run import CurrentRun
 from durably.jobs import Job
-from durably.store.rows import Beginning, BeginOptions, NewRun
+from durably.store.rows import Beginning, BeginOptions, NewRun, RunKey
 from durably.worker.claimer import Claimer
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.executor import Executor
 from durably.worker.lifecycle import Lifecycle
+from durably.worker.timers import Timers
 
 T = TypeVar("T")
 
 
 @attrs.define(eq=False, repr=False, slots=False)
 class CallersThread:
-    """Begin and execute certain runs for the calling thread. Usable from any thread.
+    """Claim and execute runs for the calling thread. Usable from any thread.
 
     Args:
         check_file: raises ``DatabaseLostError`` if the file is not in its place.
@@ -34,6 +35,7 @@ class CallersThread:
     _claimer: Claimer
     _executor: Executor
     _runs: CurrentRuns
+    _timers: Timers
     _check_file: Callable[[], None]
     recover: Callable[..., object]
 
@@ -56,6 +58,33 @@ class CallersThread:
     def with_threads(self, call: Callable[[], T]) -> T:
         """Make a call while the heartbeat and the flusher run, and return its result."""
         return self._lifecycle.with_threads(call)
+
+    # -- the run that is first in line ---------------------------------------------------
+
+    def process_one(self) -> bool:
+        """Claim and execute one run; return ``False`` if there was none."""
+
+        def process() -> bool:
+            self.recover()
+            return self._execute_one()
+
+        return self._lifecycle.with_threads(process)
+
+    def execute_child(self, run_pk: RunKey) -> bool:
+        """Claim and execute a run that the calling thread waits for; return whether it did."""
+        # Nobody would execute what that run waits for, either.
+        return self._execute_one(run_pk, keeps_thread=True)
+
+    def _execute_one(self, run_pk: RunKey | None = None, *, keeps_thread: bool = False) -> bool:
+        self._timers.wake_due()
+        run = self._claimer.claim_one(run_pk)
+        if run is None:
+            return False
+        run.keeps_thread = keeps_thread
+        self._executor.execute_here(run)
+        return True
+
+    # -- a certain run -------------------------------------------------------------------
 
     def begin(
         self, new: NewRun, origins: str, codes: str, **options: Unpack[BeginOptions]

@@ -52,6 +52,10 @@ class Ownership:
         registration = self._registration
         return None if registration is None else registration.owner
 
+    def number(self) -> int:
+        """Return the number of the owner row, 0 if there is none now."""
+        return self.owner or 0
+
     @property
     def begun(self) -> BegunSteps | None:
         """Return where the steps that this engine is inside of are noted, if it has a lock."""

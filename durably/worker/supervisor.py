@@ -71,10 +71,8 @@ class Supervisor:
         labels_of: LabelsOf,
     ) -> None:
         self._store = store
-
-        def owner() -> int:
-            return self._ownership.owner or 0
-
+        self._ownership = Ownership(store, clock, settings.heartbeat_interval)
+        owner = self._ownership.number
         flusher = self.flusher = Flusher(
             store, codec=codec, emitter=emitter, changes=store.changes, clock=clock, owner=owner
         )
@@ -107,7 +105,6 @@ class Supervisor:
         self.shutdown: object = None  # kept alive by the threads
         # If the file was only moved, the runs are put back in it at its new place.
         self.file = DatabaseFile(store, lambda: self._claimer.drain(interrupt=True))
-        self._ownership = Ownership(store, clock, settings.heartbeat_interval)
         self._foreign = ForeignRuns(store, registry)
         self._runs = CurrentRuns(self.state, emitter, store.changes, self._ownership)
         self._pool = Pool(
@@ -227,7 +224,7 @@ class Supervisor:
 
     @cached_property
     def sessions(self) -> Sessions:
-        """The sessions of this engine."""
+        """Return the sessions of this engine."""
         from durably.worker.sessions import Sessions  # noqa: PLC0415 - where first needed
 
         return Sessions(
@@ -256,6 +253,7 @@ class Supervisor:
             self._claimer,
             self._executor,
             self._runs,
+            self._timers,
             self.file.check_in_place,
             self._reaper.recover,
         )
@@ -354,28 +352,11 @@ class Supervisor:
 
     def _execute_child(self, run_pk: RunKey) -> bool:
         """Execute a run for a thread that waits for it, if no thread of the engine does so."""
-        if self.state.takes_runs:
-            return False
-        # Nobody would execute what it waits for, either.
-        return self._execute_one(run_pk, keeps_thread=True)
+        return not self.state.takes_runs and self._callers_thread().execute_child(run_pk)
 
     def process_one(self) -> bool:
         """Claim and execute one run in the calling thread; return ``False`` if there was none."""
-        return self.lifecycle.with_threads(self._process_one)
-
-    def _process_one(self) -> bool:
-        self._reaper.recover()
-        return self._execute_one()
-
-    def _execute_one(self, run_pk: RunKey | None = None, *, keeps_thread: bool = False) -> bool:
-        """Claim and execute the first run, or that one, in the calling thread, if it can be."""
-        self._timers.wake_due()
-        run = self._claimer.claim_one(run_pk)
-        if run is None:
-            return False
-        run.keeps_thread = keeps_thread
-        self._executor.execute_here(run)
-        return True
+        return self._callers_thread().process_one()
 
     def run_until_idle(self, max_runs: int | None, max_wait_s: float = 0.0) -> int:
         """Execute runs on the pool until none can be claimed, and return how many."""

@@ -61,11 +61,8 @@ class CurrentRun:
     run or its cancellation outweighs an interrupt and a suspension.
     """
 
-    # Whether the job is over.
-    is_over = False
     # When its code was entered, by the clock's ``monotonic``.
     began_at = -math.inf
-    stop_reason: type[StopRun] | None = None
     # Whether a stop was raised into the job, in any of its threads: what the job then returns or
     # raises is not its end, because it may have swallowed the stop.
     stop_was_raised = False
@@ -94,10 +91,9 @@ class CurrentRun:
     reused_progress: float = 0
     has_replayed = False
     has_executed = False
-    # How long an execution may take, when that is over, by the clock's ``monotonic``, and whether
-    # it only waits now, so that its deadline is postponed.
+    # How long an execution may take, and whether it only waits now, so that its deadline is
+    # postponed.
     timeout_s: float | None = None
-    deadline_s: float | None = None
     is_paused = False
     # Whether it was ended at its deadline, and whether the job has got to know that.
     is_expired = False
@@ -112,6 +108,11 @@ class CurrentRun:
     failure: BaseException | None = None
 
     def __init__(self, row: RunRow, labels: dict[str, str], *, is_callers: bool = False) -> None:
+        # Each step reads these, which are found sooner here than in the class: whether the job is
+        # over, or is to stop, and when its time is over, by the clock's ``monotonic``.
+        self.is_over = False
+        self.stop_reason: type[StopRun] | None = None
+        self.deadline_s: float | None = None
         self.run_pk = row.run
         self.attempt = row.attempt
         self.fence = row.fence

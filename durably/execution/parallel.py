@@ -12,8 +12,8 @@ from durably._platform.safe_repr import type_name
 from durably.errors import StopRun, ValidationError
 from durably.execution.current_run import CurrentRun
 from durably.execution.services import Services
+from durably.execution.step_checks import LONGEST_STEP_NAME
 from durably.execution.step_runner import StepRunner
-from durably.execution.step_turns import LONGEST_STEP_NAME
 from durably.jobs.names import check_name
 from durably.models import error_info
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
-import warnings
 from _thread import get_ident
 from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from durably._platform import fork_hooks
-from durably._platform.safe_repr import type_name
 from durably._platform.signals import deliver, let_through
-from durably._platform.tracebacks import stacklevel
 from durably.codec import UNTYPED, Unresolved, return_type_of
 from durably.errors import (
     DatabaseError,
@@ -28,11 +24,11 @@ from durably.execution.current_run import CurrentRun
 from durably.execution.deadlines import check_deadline
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.services import Services
+from durably.execution.step_checks import LARGE_RESULT, check_call, warn_of_size
 from durably.execution.step_log import current_deadline, current_step
 from durably.execution.step_recorder import NOT_OURS
-from durably.execution.step_turns import LONGEST_STEP_NAME, StepTurns, needs_name
+from durably.execution.step_turns import StepTurns
 from durably.execution.storing import encoded
-from durably.jobs.names import check_name
 from durably.settings import OnChange, OnDuplicateStep
 from durably.store.bounds import FENCE_BITS
 
@@ -51,8 +47,6 @@ _NO_OPTIONS: Final = (None, None, None)
 # Functions of which a run knows how their results are stored; the steps of a loop call a few.
 _MOST_FUNCTIONS: Final = 16
 _STORED: Final = "the stored result of step"
-# A larger result is stored with a warning: it slows down every commit around it.
-LARGE_RESULT: Final = 16 * 1024 * 1024
 
 
 class StepRunner(StepTurns):
@@ -147,7 +141,7 @@ class StepRunner(StepTurns):
             checkpoint = self._checkpoints.take_result(name)
             if checkpoint is not None:
                 return self._replayed(name, fn, *self._known(fn, returns), checkpoint, on_change)
-        self._check_call(name, fn)
+        check_call(run, name, fn)
         type_, code = self._known(fn, returns)
         turn = (get_ident(),)
         if self._turns.setdefault(name, turn) is not turn:
@@ -384,42 +378,12 @@ class StepRunner(StepTurns):
                 duration=clock.monotonic() - started,
             )
         if len(text) > LARGE_RESULT:
-            self._warn_of_size(name, text)
+            warn_of_size(services, name, text)
         if run.stop_reason is not None or run.deadline_s is not None:
             self._check()
         return result
-
-    def _check_call(self, name: str, fn: object) -> None:
-        """Raise if a step that may have to be executed cannot be."""
-        if os.getpid() != self._run.pid:  # after a fork of which no hook was called
-            self._run.check()
-        if callable(name) and not isinstance(name, str):
-            raise ValidationError(needs_name(name))
-        check_name(name, "a step's name", longest=LONGEST_STEP_NAME)
-        if not callable(fn):
-            raise ValidationError(_needs_function(name, fn))
 
     def _check(self) -> None:
         """Raise if the job is to stop, or if a deadline of the calling thread has passed."""
         self._run.check()
         check_deadline(self._run, self._services.clock)
-
-    def _warn_of_size(self, name: str, text: str) -> None:
-        if self._services.checkpoints.has_files:
-            return
-        # Only now: where warnings are errors, this must not lose the checkpoint.
-        warnings.warn(
-            f"the result of step {name!r} takes {len(text) / 2**20:.0f} MiB in the database; "
-            "leave out blobs=False, so that it becomes a file",
-            stacklevel=stacklevel(),  # the job's line
-        )
-
-
-def _needs_function(name: str, value: object) -> str:
-    # The value itself is not shown, because a result may be a secret.
-    kind = type_name(value)
-    article = "" if value is None else "an " if kind[:1].lower() in "aeiou" else "a "
-    return (
-        f"step.run({name!r}, ...) needs a function, not {article}{kind}: write "
-        f"step.run({name!r}, fetch, 1), not step.run({name!r}, fetch(1))"
-    )

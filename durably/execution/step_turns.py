@@ -15,6 +15,7 @@ from durably.execution.current_run import CurrentRun
 from durably.execution.deadlines import check_deadline
 from durably.execution.nested_steps import NestedSteps
 from durably.execution.services import Services
+from durably.execution.step_checks import LONGEST_STEP_NAME, needs_name
 from durably.execution.step_log import current_step
 from durably.execution.step_recorder import StepRecorder
 from durably.jobs.names import check_name
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 # So many names of steps that a run does not use any more are stored.
 _MOST_UNUSED: Final = 1000
-
-LONGEST_STEP_NAME: Final = 500
 
 # How often a thread that waits for another one's step checks whether the run is to stop.
 _STOP_POLL_S: Final = 0.1
@@ -204,12 +203,3 @@ class StepTurns:
             f"the results of step {name!r} of run {self._run.id} were stored by {kind}; "
             "give the step another name"
         )
-
-
-def needs_name(function: object, call: str = "step.run") -> str:
-    """Return the message that a function was passed in the place of the name."""
-    called = getattr(function, "__name__", "fetch")
-    return (
-        f"{call} needs the name of the step before its function: write "
-        f"{call}({called!r}, {called}, ...), not {call}({called}, ...)"
-    )

@@ -40,7 +40,8 @@ from durably.store.outcome import (
     Suspended,
     TriedAgain,
 )
-from durably.store.rows import Begin, Claim, Filters, LogLine, NewRun, NewWait
+from durably.store.read_rows import Filters
+from durably.store.rows import Begin, Claim, LogLine, NewRun, NewWait
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks.owner_lock import current_boot_id
 from durably.store.sqlite.sql import (

@@ -83,6 +83,7 @@ NOT_OF_AN_ENGINE = {
     "durably.store.api",
     "durably.store.conditions",
     "durably.store.item_rows",
+    "durably.store.read_rows",
     "durably.store.sqlite.backup",
     "durably.store.sqlite.condition",
     "durably.store.sqlite.sql.forks",

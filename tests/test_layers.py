@@ -59,6 +59,7 @@ STORE_DOOR = {
     "store.item_rows",
     "store.outcome",
     "store.owners",
+    "store.read_rows",
     "store.rows",
 }
 BEHIND_THE_DOOR = ("store", "entry.wiring", "entry.read_only", "testing")

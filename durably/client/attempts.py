@@ -10,10 +10,10 @@ from durably.client.query import Reader
 from durably.client.unreadable import UNREADABLE, raise_defect, readable
 from durably.models.records import Attempt, AttemptList
 from durably.store import defects
-from durably.store.rows import AttemptRow
 
 if TYPE_CHECKING:
     from durably.store.api import Store
+    from durably.store.read_rows import AttemptRow
 
 
 class AttemptReader:

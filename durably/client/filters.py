@@ -9,7 +9,7 @@ from durably.client.arguments import NameFilter, StatusFilter, several
 from durably.codec.json_text import dump
 from durably.errors import ValidationError
 from durably.models import RunStatus
-from durably.store.rows import Filters
+from durably.store.read_rows import Filters
 
 
 def filters_of(

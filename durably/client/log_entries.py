@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durably._platform.clock import to_datetime
 from durably.client.unreadable import UNREADABLE, checked, raise_defect, readable
 from durably.models.records import LogEntry
 from durably.store import defects
-from durably.store.rows import LogRow
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import LogRow
 
 
 def entries_of(rows: Iterable[LogRow], run_id: str) -> Iterator[LogEntry]:

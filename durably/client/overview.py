@@ -9,12 +9,12 @@ import attrs
 
 from durably._platform.displayable import displayable
 from durably.rendering.bases import MOST_ROWS
-from durably.store.rows import Filters, StatusCount
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional
 
     from durably.store.api import Store
+    from durably.store.read_rows import Filters, StatusCount
 
 # Counting so many takes a few hundredths of a second, whatever the size of the file.
 MOST_COUNTED: Final = 100_000

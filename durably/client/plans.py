@@ -13,10 +13,10 @@ from durably.client.query import Reader
 from durably.execution.code_changes import code_of
 from durably.jobs import Job
 from durably.models.plans import Plan, PlannedStep, PlannedStepList
-from durably.store.rows import CodeRow
 
 if TYPE_CHECKING:
     from durably.store.api import Store
+    from durably.store.read_rows import CodeRow
 
 _MAIN = ("__main__", "__mp_main__")
 

@@ -30,12 +30,13 @@ from durably.models import (
 from durably.models.later import Later
 from durably.settings import count
 from durably.store import defects
-from durably.store.rows import Filters, RunRow, StepRow
+from durably.store.rows import RunRow
 
 if TYPE_CHECKING:
     from durably.client.overview import Overview
     from durably.models.records import LogList, StepList, StepRecord
     from durably.store.api import Store
+    from durably.store.read_rows import StepRow
 
 
 def labels_of(row: RunRow) -> dict[str, str]:
@@ -319,6 +320,7 @@ class Reader:
     def overview(self, job_name: str | None = None) -> Overview:
         """Return how many runs there are of each job and status, or of that job alone."""
         from durably.client.overview import Overview  # noqa: PLC0415 - where first needed
+        from durably.store.read_rows import Filters  # noqa: PLC0415 - where first needed
 
         filters = Filters() if job_name is None else Filters(jobs=dump([job_name]), kind="job")
         return Overview.of(self._store, filters)

@@ -15,10 +15,10 @@ from durably.errors import SerializationError, ValidationError
 from durably.jobs.names import check_name
 from durably.models import Run
 from durably.models.questions import Question, QuestionList
-from durably.store.rows import Wait
 
 if TYPE_CHECKING:
     from durably.store.api import Store
+    from durably.store.read_rows import Wait
 
 _LONGEST_NAME = 500
 

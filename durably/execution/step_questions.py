@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 import attrs
 
@@ -17,7 +17,10 @@ from durably.execution.step_part import StepPart
 from durably.models import short_name
 from durably.settings import Duration
 from durably.store.outcome import Suspended
-from durably.store.rows import NewWait, Wait
+from durably.store.rows import NewWait
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import Wait
 
 logger = logging.getLogger("durably")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from durably._platform.clock import from_datetime, moment
 from durably._platform.signals import entered_in_job
@@ -19,7 +19,10 @@ from durably.execution.storing import retry_transient
 from durably.settings import Duration, waitable
 from durably.store.bounds import TIME
 from durably.store.outcome import Suspended
-from durably.store.rows import NewWait, Wait
+from durably.store.rows import NewWait
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import Wait
 
 T = TypeVar("T")
 

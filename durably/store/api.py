@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from durably.store.by_hand import ByHand
 from durably.store.calls import Left
@@ -21,29 +21,26 @@ from durably.store.maps import Maps
 from durably.store.outcome import Outcome, RequeueReason
 from durably.store.owners import Owners
 from durably.store.rows import (
-    AttemptRow,
     Begin,
     Beginning,
     Begun,
     Brief,
     Checkpoint,
     Claim,
-    CodeRow,
     Ended,
     Enqueued,
     Executor,
-    Filters,
     LayeredCheckpoint,
     LogLine,
-    LogRow,
     NewRun,
     RunKey,
     RunRow,
-    StatusCount,
-    StepRow,
     Window,
 )
 from durably.store.waits import Answers, Parents, WaitCheckpoints
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import AttemptRow, CodeRow, Filters, LogRow, StatusCount, StepRow
 
 
 class Checkpoints(ItemCheckpoints, WaitCheckpoints, CodeCheckpoints, Protocol):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from durably.store.rows import Claim, Enqueued, NewRun, NewWait, RunKey, RunRow, Wait
+from durably.store.rows import Claim, Enqueued, NewRun, NewWait, RunKey, RunRow
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import Wait
 
 
 class WaitCheckpoints(Protocol):

@@ -11,7 +11,7 @@ from durably.execution.live import View
 from durably.execution.run_view import view_of
 from durably.jobs.registry import JobRegistry
 from durably.models import TERMINAL, RunStatus
-from durably.store.rows import Filters
+from durably.store.read_rows import Filters
 from durably.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:

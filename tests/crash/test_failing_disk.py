@@ -15,6 +15,7 @@ from crash.failing_disk_workload import WORKLOADS, Fault, attempt, operations_of
 from faultydisk import CODES, FULL_CODES, READING, WRITING, FaultyDisk
 
 import durably
+from durably.store.read_rows import Filters
 from durably.store.sqlite import opening
 from durably.store.sqlite.connection.batch_executor import BatchExecutor
 from durably.store.sqlite.connection.write_request import WriteRequest
@@ -100,7 +101,7 @@ def test_reads_that_fail_leave_no_connection(tmp_path: Path) -> None:
 def disk_fails(database: Database) -> bool:
     """Return whether a read gets an error."""
     try:
-        database.read(queries.count, queries.Filters())
+        database.read(queries.count, Filters())
     except durably.DatabaseError:
         return True
     return False

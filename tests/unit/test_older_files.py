@@ -16,7 +16,7 @@ from databases import open_database
 from storekit import begin, fresh, insert, token_of
 
 import durably
-from durably.store.rows import AttemptRow
+from durably.store.read_rows import AttemptRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import attempts, schema
 from durably.testing import check

@@ -24,6 +24,7 @@ from durably.events import Event, RunFailed
 from durably.execution.emitter import Emitter
 from durably.execution.unseen_failures import UnseenFailures
 from durably.store.outcome import OwnerDead, OwnerHung
+from durably.store.read_rows import Filters
 from durably.store.rows import Claim
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks import owner_lock as liveness
@@ -339,7 +340,7 @@ def test_old_terminal_runs_are_deleted(engine: Engine, store: Database, clock: F
     trigger(store, now_us=100 * day)
     engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]
-    assert store.read(queries.count, queries.Filters()) == 2
+    assert store.read(queries.count, Filters()) == 2
 
 
 def test_deleted_runs_are_reported_also_if_the_file_cannot_shrink(
@@ -357,7 +358,7 @@ def test_deleted_runs_are_reported_also_if_the_file_cannot_shrink(
     with pytest.raises(DatabaseError):
         engine.reaper(retain_runs=timedelta(days=2)).tick()
     assert engine.told() == [("run:delete", old, "")]
-    assert store.read(queries.count, queries.Filters()) == 1
+    assert store.read(queries.count, Filters()) == 1
 
 
 def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock: FakeClock) -> None:
@@ -365,7 +366,7 @@ def test_nothing_is_deleted_unless_asked(engine: Engine, store: Database, clock:
     ended(store, engine.owner, 1)
     clock.advance(10**9)
     engine.reaper().tick()
-    assert store.read(queries.count, queries.Filters()) == 1
+    assert store.read(queries.count, Filters()) == 1
 
 
 def test_retention_is_checked_once_a_minute(
@@ -403,10 +404,10 @@ def test_many_old_runs_are_deleted_batch_by_batch(
     trigger(store, now_us=10**15)
     reaper = engine.reaper(retain_runs=timedelta(seconds=1))
     reaper.tick()
-    assert store.read(queries.count, queries.Filters()) == 4
+    assert store.read(queries.count, Filters()) == 4
     assert reaper._wake.is_set()
     reaper.tick()
-    assert store.read(queries.count, queries.Filters()) == 1
+    assert store.read(queries.count, Filters()) == 1
     assert len(engine.events) == PURGE_BATCH + 3
 
 
@@ -420,7 +421,7 @@ def kept(engine: Engine, reaper: Reaper) -> int:
     """How many runs are left after another check for old ones."""
     engine.clock.seconds += RETENTION_INTERVAL_S
     reaper.tick()
-    return engine.store.read(queries.count, queries.Filters())
+    return engine.store.read(queries.count, Filters())
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -29,7 +29,8 @@ from durably.store.outcome import (
     OwnerIdle,
     Suspended,
 )
-from durably.store.rows import AttemptRow, Begin, Claim, NewRun, RunRow
+from durably.store.read_rows import AttemptRow
+from durably.store.rows import Begin, Claim, NewRun, RunRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import attempts, begin, enqueue, requeue, runs, settle
 

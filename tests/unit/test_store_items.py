@@ -19,7 +19,8 @@ from storekit import (
 from durably.errors import DatabaseError
 from durably.store.item_rows import ItemRow, MapRow, MapState
 from durably.store.outcome import OwnerDead
-from durably.store.rows import RunRow, StepRow
+from durably.store.read_rows import StepRow
+from durably.store.rows import RunRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import items, requeue, runs, steps
 

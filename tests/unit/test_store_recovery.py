@@ -21,7 +21,8 @@ from storekit import (
 from durably._platform.host import host_name
 from durably.store.item_rows import MapState
 from durably.store.outcome import OwnerDead, OwnerHung, OwnerIdle
-from durably.store.rows import Begin, Claim, Filters, NewRun, RunRow
+from durably.store.read_rows import Filters
+from durably.store.rows import Begin, Claim, NewRun, RunRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.locks.owner_lock import current_boot_id
 from durably.store.sqlite.sql import (

@@ -21,7 +21,8 @@ from storekit import (
 
 from durably.errors import ConflictError, NotFoundError
 from durably.store.outcome import Lost, OwnerDead, OwnerHung, OwnerIdle
-from durably.store.rows import Claim, Filters
+from durably.store.read_rows import Filters
+from durably.store.rows import Claim
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import claims, queries, requeue, runs, settle, steps
 

@@ -10,6 +10,7 @@ from storekit import checkpoint, claim, finish, given_owner, query, stored, trig
 
 from durably.errors import ConflictError
 from durably.store.outcome import OwnerDead, OwnerHung
+from durably.store.read_rows import Filters
 from durably.store.rows import Begin, Claim, NewRun, RunRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import begin as beginning
@@ -78,7 +79,7 @@ def test_a_session_is_listed_cancelled_retried_and_deleted(store: Database) -> N
     """By the verbs for runs; one that is cancelled while it is open keeps its owner."""
     owner = given_owner(store)
     session = given_open(store, owner)
-    listed = store.read(queries.find_many, queries.Filters(jobs='["job"]'), None, 0)
+    listed = store.read(queries.find_many, Filters(jobs='["job"]'), None, 0)
     assert [(row.id, row.kind) for row in listed] == [(session.id, "session")]
     with pytest.raises(ConflictError):
         store.write(runs.delete, session.id)

@@ -7,7 +7,8 @@ from storekit import checkpoint, claim, finish, given_owner, given_running, quer
 
 from durably.errors import DatabaseError
 from durably.store.outcome import OwnerDead
-from durably.store.rows import RunRow, StepRow
+from durably.store.read_rows import StepRow
+from durably.store.rows import RunRow
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import requeue, runs, steps
 

@@ -14,7 +14,8 @@ from counted import Counted, DiskVFS
 from storekit import checkpoint, claim, finish, given_owner, given_running, query, stored, trigger
 
 from durably.errors import DatabaseError
-from durably.store.rows import Claim, NewRun, StepRow
+from durably.store.read_rows import Filters, StepRow
+from durably.store.rows import Claim, NewRun
 from durably.store.sqlite.database import Database
 from durably.store.sqlite.sql import enqueue as enqueueing
 from durably.store.sqlite.sql import owners, queries, runs, steps
@@ -235,7 +236,7 @@ def test_reading_writes_nothing(store: Database, disk: DiskVFS) -> None:
     disk.is_full = True
     with Counted(store, disk) as counted:
         assert store.read(queries.has_claimable, '["job"]')
-        assert len(store.read(queries.find_many, queries.Filters(), None, 0)) == 1
+        assert len(store.read(queries.find_many, Filters(), None, 0)) == 1
     assert (counted.writes, counted.syncs) == ([], 0)
     assert counted.reads == ["SELECT", "SELECT"]
 

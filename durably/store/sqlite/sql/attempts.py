@@ -4,14 +4,19 @@ The newest one is part of the run's row; those before it are rows of their own, 
 on.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import apsw
 
 from durably.codec.json_text import dump
 from durably.store import defects
-from durably.store.rows import AttemptRow, RunKey
+from durably.store.rows import RunKey
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import AttemptRow
 
 _COLUMNS: Final = """
     fence, attempt, {outcome}, host, pid, {started}, {ended}, error, {completed}, steps_reused,
@@ -77,6 +82,8 @@ def of_run(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
 
     Those that cannot be read are left out.
     """
+    from durably.store.read_rows import AttemptRow  # noqa: PLC0415 - where first needed
+
     try:
         rows: list[Any] = db.execute(OF_RUN, {"id": run_id}).fetchall()
         return [AttemptRow._make(row) for _, *row in rows]
@@ -85,6 +92,8 @@ def of_run(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
 
 
 def _readable(db: apsw.Connection, run_id: str) -> list[AttemptRow]:
+    from durably.store.read_rows import AttemptRow  # noqa: PLC0415 - where first needed
+
     rows: list[Any] = db.execute(OF_RUN_AS_BYTES, {"id": run_id}).fetchall()
     return defects.legible(
         (AttemptRow._make(row) for _, *row in rows),

@@ -1,12 +1,17 @@
 """Calls of steps' functions that their rows do not have: without an end, or with notes."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
 from durably.store.calls import OpenCalls
-from durably.store.rows import RunKey, StepRow
+from durably.store.rows import RunKey
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import StepRow
 
 # Of the current claim, or of the last one: a run that is put back has it still.
 ADD: Final = """

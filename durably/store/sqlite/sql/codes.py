@@ -1,16 +1,21 @@
 """Which code has made what is stored of a run."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
 from durably.codec.json_text import dump
 from durably.store import defects
 from durably.store.bounds import MOST_STEPS
-from durably.store.rows import CodeRow, RunKey
+from durably.store.rows import RunKey
 from durably.store.sqlite.connection.write_request import single_statement
 from durably.store.sqlite.sql import steps
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import CodeRow
 
 NAME: Final = "INSERT OR IGNORE INTO durably_codes (code, name) VALUES (:code, :name)"
 
@@ -76,6 +81,8 @@ UNUSED: Final = """
 
 def of_run(db: apsw.Connection, run_id: str) -> list[CodeRow]:
     """Return which code has made the results of the run's steps, in the order of their index."""
+    from durably.store.read_rows import CodeRow  # noqa: PLC0415 - where first needed
+
     rows: list[Any] = db.execute(OF_RUN, {"id": run_id}).fetchall()
     names: dict[int | None, tuple[str, ...]] = {None: ()}
     for code in {row[3] for row in rows} - {None}:

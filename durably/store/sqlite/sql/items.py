@@ -12,7 +12,7 @@ import apsw
 from durably.errors import DatabaseError
 from durably.store import defects
 from durably.store.bounds import MOST_ITEMS
-from durably.store.rows import RunKey, StepRow
+from durably.store.rows import RunKey
 from durably.store.sqlite.sql import blobs
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         MapState,
         NewItem,
     )
+    from durably.store.read_rows import StepRow
 
 INDEX_BITS: Final = 30
 
@@ -258,6 +259,8 @@ def maps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
 
     They are steps, whose results are in their items.
     """
+    from durably.store.read_rows import StepRow  # noqa: PLC0415 - where first needed
+
     rows: list[Any] = db.execute(MAPS_OF_RUN, {"id": run_id}).fetchall()
     return defects.legible(
         (StepRow._make((*row[:8], row[8:12], 0, row[12], None)) for row in rows),

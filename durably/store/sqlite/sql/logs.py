@@ -1,13 +1,18 @@
 """Persisted log lines."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
 from durably.codec.json_text import dump
 from durably.store import defects
-from durably.store.rows import LogLine, LogRow
+from durably.store.rows import LogLine
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import LogRow
 
 APPEND: Final = """
     INSERT INTO durably_logs (run, owner, level, message, data, step_name, created_at_us)
@@ -41,6 +46,8 @@ def of_run(
 
     Lines that cannot be read are left out.
     """
+    from durably.store.read_rows import LogRow  # noqa: PLC0415 - where first needed
+
     excepted = dump(list(except_owners))
     bindings = {"id": run_id, "after": after, "except_owners": excepted}
     try:
@@ -50,6 +57,8 @@ def of_run(
 
 
 def _readable(db: apsw.Connection, run_id: str, bindings: dict[str, Any]) -> list[LogRow]:
+    from durably.store.read_rows import LogRow  # noqa: PLC0415 - where first needed
+
     rows: list[Any] = db.execute(OF_RUN.replace(_COLUMNS, _AS_BYTES), bindings).fetchall()
     return defects.legible(
         map(LogRow._make, rows), lambda row: f"log line {row.log} of run {run_id!a:.80}"

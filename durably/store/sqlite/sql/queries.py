@@ -4,8 +4,10 @@ A row whose text is not UTF-8 cannot be read like others: SQLite does not check 
 ``UnicodeDecodeError``. Only then is its text read as bytes, to report which row it is.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
@@ -13,8 +15,11 @@ from durably.codec.json_text import dump, load
 from durably.errors import NotFoundError
 from durably.models import TERMINAL
 from durably.store import bounds, defects
-from durably.store.rows import Begun, Brief, Filters, RunKey, RunRow, StatusCount
+from durably.store.rows import Begun, Brief, RunKey, RunRow
 from durably.store.sqlite.sql import by_status
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import Filters, StatusCount
 
 COLUMNS: Final = """
     run, id, job_name, status, payload, output, error, progress, labels, idempotency_key,
@@ -348,6 +353,8 @@ def _by_status(db: apsw.Connection, sql: str, filters: Filters) -> str:
 
 def count_by_status(db: apsw.Connection, filters: Filters, most: int) -> list[StatusCount]:
     """Return how many of the newest runs that match have which name and status."""
+    from durably.store.read_rows import StatusCount  # noqa: PLC0415 - where first needed
+
     rows: list[Any] = db.execute(COUNT_BY_STATUS, filters._asdict() | {"most": most}).fetchall()
     return [StatusCount(name.decode(errors="replace"), *rest) for name, *rest in rows]
 

@@ -1,9 +1,11 @@
 """Store and read the checkpoints of runs."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
@@ -11,9 +13,12 @@ from durably.codec.json_text import dump
 from durably.errors import DatabaseError
 from durably.store import defects
 from durably.store.bounds import MOST_STEPS
-from durably.store.rows import Checkpoint, LayeredCheckpoint, RunKey, StepRow, Window
+from durably.store.rows import Checkpoint, LayeredCheckpoint, RunKey, Window
 from durably.store.sqlite.connection.write_request import merged_by
 from durably.store.sqlite.sql import blobs, calls, items
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import StepRow
 
 INDEX_BITS: Final = 24
 
@@ -334,6 +339,8 @@ def of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
 
 
 def _steps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
+    from durably.store.read_rows import StepRow  # noqa: PLC0415 - where first needed
+
     try:
         rows: list[Any] = db.execute(OF_RUN, {"id": run_id}).fetchall()
         return [StepRow(*row) for row in rows]
@@ -348,6 +355,8 @@ def _steps_of_run(db: apsw.Connection, run_id: str) -> list[StepRow]:
 
 
 def _as_bytes(db: apsw.Connection, run_id: str) -> Iterator[tuple[StepRow, str | None]]:
+    from durably.store.read_rows import StepRow  # noqa: PLC0415 - where first needed
+
     rows: list[Any] = db.execute(OF_RUN.replace(_COLUMNS, _AS_BYTES), {"id": run_id}).fetchall()
     for row in rows:
         values, defect = defects.decoded(StepRow(*row)._asdict())

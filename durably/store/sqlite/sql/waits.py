@@ -1,13 +1,18 @@
 """Waits: the rows of what runs wait for in their steps, and the answers."""
 
-from typing import Any, Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
 from durably.errors import ConflictError, NotFoundError
-from durably.store.rows import NewWait, RunKey, Wait
+from durably.store.rows import NewWait, RunKey
 from durably.store.sqlite.connection.write_request import single_statement
 from durably.store.sqlite.sql import blobs, queries
+
+if TYPE_CHECKING:
+    from durably.store.read_rows import Wait
 
 _COLUMNS: Final = """
     r.id, r.job_name, w.name, w.kind, w.until_us, w.created_at_us, w.asked_at_us, w.tries,
@@ -89,6 +94,8 @@ FORGET_CLOSED: Final = """
 
 
 def _one(db: apsw.Connection, sql: str, bindings: dict[str, Any]) -> Wait | None:
+    from durably.store.read_rows import Wait  # noqa: PLC0415 - where first needed
+
     rows: list[Any] = db.execute(sql, bindings).fetchall()
     return Wait._make(rows[0]) if rows else None
 
@@ -200,5 +207,7 @@ def answer(
 
 def questions(db: apsw.Connection, now_us: int) -> list[Wait]:
     """Return the open questions, the oldest first."""
+    from durably.store.read_rows import Wait  # noqa: PLC0415 - where first needed
+
     rows: list[Any] = db.execute(QUESTIONS, {"now_us": now_us}).fetchall()
     return [Wait._make(row) for row in rows]

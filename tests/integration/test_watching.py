@@ -13,7 +13,7 @@ from held import HeldJob
 
 import durably
 from durably.cli import watching
-from durably.execution import step_questions
+from durably.execution import prompting
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -57,7 +57,7 @@ def test_what_is_typed_is_checked_and_asked_again(
             raise EOFError
         return line
 
-    monkeypatch.setattr(step_questions, "can_ask_here", lambda: True)
+    monkeypatch.setattr(prompting, "can_ask_here", lambda: True)
     monkeypatch.setattr(builtins, "input", type_in)
 
     def job(step: durably.StepContext) -> list[object]:

@@ -20,6 +20,8 @@ from durably._platform.signals import deliver_overdue, is_main_thread
 from durably.settings import Show, show_by_environment
 
 if TYPE_CHECKING:
+    from durably.display.meter import Frame
+    from durably.display.terminal import Face
     from durably.execution.live import GetView, Showing
 
 logger = logging.getLogger("durably")
@@ -62,7 +64,7 @@ class LiveDisplays:
         return nullcontext() if face is None else Live(get_view, face, is_map=is_map)
 
 
-def _face(wanted: Show) -> Any:
+def _face(wanted: Show) -> Face | None:
     """Return where to display, ``None`` for nowhere. What displays is imported only then."""
     if wanted is not None and not isinstance(wanted, bool):
         from durably.display.sinks import SinkFace  # noqa: PLC0415 - where first needed
@@ -100,7 +102,7 @@ class Live:
     The thread ends before the block does, however that ends.
     """
 
-    def __init__(self, get_view: GetView, face: Any, *, is_map: bool) -> None:
+    def __init__(self, get_view: GetView, face: Face, *, is_map: bool) -> None:
         from durably.display.meter import Meter  # noqa: PLC0415 - where first needed
 
         self._get_view = get_view
@@ -210,7 +212,7 @@ class Live:
         elif self._is_shown:
             self._face.pause()
 
-    def _frame(self) -> Any:
+    def _frame(self) -> Frame:
         frame = self._meter.frame(self._get_view(), monotonic())
         if not self._said:
             return frame

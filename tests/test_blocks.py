@@ -93,7 +93,7 @@ def listed(page: str, block: Block, lists: dict[str, dict[str, str]]) -> str | N
 
 
 def test_every_block_is_executed_or_there_is_a_reason() -> None:
-    """One of the two, and not both."""
+    """Each has one of the two, and not both."""
     for page, block in blocks():
         by, reason = listed(page, block, EXECUTED), listed(page, block, NOT_EXECUTED)
         assert (by is None) != (reason is None), f"{page}:\n{block.text}"

@@ -65,7 +65,7 @@ def test_a_generator_that_raises_leaves_nothing(app: durably.Durably) -> None:
 
 
 def test_an_empty_batch_is_no_run(app: durably.Durably) -> None:
-    """Nothing in, nothing out."""
+    """It returns an empty list and stores nothing."""
     assert app.jobs["count"].batch_trigger([]) == []
     assert app.count_runs() == 0
 

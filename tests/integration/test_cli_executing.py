@@ -384,7 +384,7 @@ def test_a_timeout(path: Path) -> None:
 
 
 def test_without_click_a_line_says_how_to_install_it(tmp_path: Path) -> None:
-    """Status 2, by ``python -m durably`` and by the console script."""
+    """``python -m durably`` and the console script print it, and exit with status 2."""
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError('No click', name='click')")
     env = {**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}:{ENVIRONMENT['PYTHONPATH']}"}
     for start in (["-m", "durably"], ["-c", "from durably.cli import main; main()"]):

@@ -85,7 +85,7 @@ def test_a_result_of_other_code_is_used_with_a_warning(tmp_path: Path) -> None:
 
 
 def test_each_function_is_said_once(tmp_path: Path) -> None:
-    """Two functions, two warnings; again in the next execution."""
+    """Two functions give two warnings, and give them again in the next execution."""
 
     def code(fn: Any, other: Any) -> Any:
         return lambda step: (step.run("a", fn, 1), step.run("b", other, 1), step.run("c", fn, 1))
@@ -97,7 +97,7 @@ def test_each_function_is_said_once(tmp_path: Path) -> None:
 
 
 def test_code_that_is_the_same_is_not_said_to_have_changed(tmp_path: Path) -> None:
-    """The same function at another place, in a partial, as a method, or nothing known of it."""
+    """It is at another place, in a partial or a method, or nothing is known of it."""
 
     class Cleaner:
         def clean(self, rows: int) -> int:

@@ -370,7 +370,7 @@ def test_runs_of_two_engines_start_in_the_order_of_their_triggers(path: Path) ->
 
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_is_done_to_them_runs_of_one_key_never_meet(path: Path, seed: int) -> None:
-    """Triggered, cancelled, retried and deleted at random by four threads on two engines."""
+    """Four threads on two engines trigger, cancel, retry and delete them at random."""
     lock = threading.Lock()
     inside: dict[str, int] = {"a": 0, "b": 0}
     met: list[str] = []

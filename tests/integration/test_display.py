@@ -219,7 +219,7 @@ def test_sessions_and_maps_show_theirs(tmp_path: Path, on_terminal: Callable[[],
 def test_the_thread_ends_however_a_call_does(
     tmp_path: Path, on_terminal: Callable[[], Terminal]
 ) -> None:
-    """With an error, a Ctrl-C, a cancel, a timeout, in the child of a fork."""
+    """The call ends with an error, a Ctrl-C, a cancel, a timeout, or in the child of a fork."""
     terminal = on_terminal()
     app = durably.Durably(tmp_path / "a.db")
     look = Watched(terminal)

@@ -100,7 +100,7 @@ class TestNew:
 
     @pytest.mark.parametrize("form", [str, Path, os.fspath], ids=["str", "Path", "fspath"])
     def test_paths_come_in_any_form(self, tmp_path: Path, form: Any) -> None:
-        """A str or anything with __fspath__."""
+        """A path is a str or anything with __fspath__."""
         made(form(tmp_path / "x.db"))
         assert (tmp_path / "x.db").exists()
 

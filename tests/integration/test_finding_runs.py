@@ -149,7 +149,7 @@ def test_filters_may_be_generators(app: durably.Durably) -> None:
 def test_filters_that_mean_nothing_are_rejected(
     app: durably.Durably, filters: dict[str, Any]
 ) -> None:
-    """By get_runs and by count_runs, rather than matching nothing."""
+    """get_runs and count_runs raise, rather than match nothing."""
     with pytest.raises(durably.ValidationError):
         app.get_runs(**filters)
     with pytest.raises(durably.ValidationError):

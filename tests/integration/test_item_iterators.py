@@ -20,7 +20,7 @@ WORKERS = pytest.mark.parametrize("workers", [1, 4])
 @WORKERS
 @pytest.mark.parametrize("is_ordered", [True, False])
 def test_records_come_as_items_end(tmp_path, workers, is_ordered):
-    """Each once, with its decoded result; in the order of the items on request."""
+    """Each comes once, with its decoded result; in the order of the items on request."""
     records = []
 
     def job(step):
@@ -299,7 +299,7 @@ def test_parallel_steps_all_come_to_their_end(tmp_path):
 
 
 def test_parallel_steps_are_bounded(tmp_path):
-    """No more than max_workers at once."""
+    """No more than max_workers are executed at once."""
     inside = []
     most = []
 

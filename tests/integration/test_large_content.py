@@ -77,7 +77,7 @@ def test_a_command_prints_the_ends_of_what_is_large(app: durably.Durably, args: 
 
 
 def test_a_program_gets_all_of_it(app: durably.Durably) -> None:
-    """As JSON, one object a line, in ASCII."""
+    """It gets JSON, one object a line, in ASCII."""
     runs = objects(path_of(app), "ls")
     assert [run["key"] for run in runs] == ["key-2", "key-1", "key-0"]
     assert all(run["payload"]["texts"] == [LARGE] for run in runs)
@@ -85,7 +85,7 @@ def test_a_program_gets_all_of_it(app: durably.Durably) -> None:
 
 
 def test_a_notebook_shows_the_ends_of_it(app: durably.Durably) -> None:
-    """In tables and in cards, escaped."""
+    """Tables and cards show them, escaped."""
     runs = app.runs()
     run = runs[1]
     shown = [runs, run, run.steps, run.items("pages"), run.attempts, run.logs, app]

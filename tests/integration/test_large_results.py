@@ -236,7 +236,7 @@ def test_what_stands_in_the_place_of_the_folder_is_left_alone(tmp_path: Path, wh
 
 
 def test_files_of_dead_processes_are_removed_after_an_hour(tmp_path: Path) -> None:
-    """A whole file and a temporary one that nothing refers to; nobody else's, nothing younger."""
+    """A whole and a temporary file go that nothing refers to; nobody else's, nothing younger."""
     folder = tmp_path / "test.db.blobs"
     folder.mkdir(mode=0o700)
     hour_ago = time.time() - 3700

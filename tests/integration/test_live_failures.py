@@ -148,7 +148,7 @@ def test_a_watch_knows_the_newest_attempt_alone(app: durably.Durably) -> None:
 def test_what_an_execution_had_in_memory_is_freed_when_the_run_leaves(
     app: durably.Durably, eventually: Eventually
 ) -> None:
-    """At once, and not by the next collection of the garbage collector."""
+    """It is freed at once, and not by the next collection of the garbage collector."""
     runs: list[weakref.ref[CurrentRun]] = []
 
     @durably.job

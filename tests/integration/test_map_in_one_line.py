@@ -200,7 +200,7 @@ def test_what_has_no_name_of_its_own_needs_one(
 
 
 def test_two_names_are_two_loops(db: Path) -> None:
-    """Each with results of its own."""
+    """Each has results of its own."""
     assert list(durably.map(square, [1], db=db, name="a")) == [1]
     assert list(durably.map(Labels().label, [1], db=db, name="b")) == ["<1>"]
     assert durably.map(square, [1], db=db, name="a").reused == 1
@@ -264,7 +264,7 @@ def test_options_of_the_session_and_of_the_engine(db: Path) -> None:
 
 
 def test_the_file_may_be_that_of_the_environment(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for an engine without a path."""
+    """It is found as for an engine without a path."""
     monkeypatch.setenv("DURABLY_DB", str(db))
     durably.map(square, [1], db=None)
     assert db.exists()

@@ -332,7 +332,7 @@ def test_a_session_shows_no_frame_of_durably_after_ctrl_c(tmp_path: Path) -> Non
 
 
 def test_ipython_shows_the_same_lines(bad: set[int], db: Path) -> None:
-    """After the error's line."""
+    """They follow the error's line."""
     bad.add(1)
     with pytest.raises(durably.ItemsFailedError) as failed:
         durably.map(label, [1], db=db)

@@ -424,7 +424,7 @@ def test_an_iterable_that_raises_ends_the_map(tmp_path, workers):
 
 @WORKERS
 def test_attempts_are_counted_over_all_launches(tmp_path, workers):
-    """Tries of one launch by a Retry, and those of later launches."""
+    """The tries of one launch by a Retry and those of later launches add up."""
     failures = []
 
     def work(item):
@@ -853,7 +853,7 @@ def test_progress_is_by_itself(tmp_path):
 
 
 def test_threads_of_a_map_see_the_context_of_the_job(tmp_path):
-    """Context variables of the job, in named threads."""
+    """They have the context variables of the job, and names."""
     variable = contextvars.ContextVar("variable", default="none")
     names = set()
 
@@ -1019,7 +1019,7 @@ def test_keys_cannot_be_left_out_later(tmp_path):
 
 
 def test_a_large_map_is_resumed_window_by_window(tmp_path):
-    """Ten thousand items, in another order and with new ones between, none executed twice."""
+    """Of ten thousand items, in another order and with new ones between, none is executed twice."""
     calls = Calls(*(f"k{n}" for n in range(0, 10_000, 7)))
 
     def job(step):

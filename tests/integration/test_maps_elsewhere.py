@@ -220,7 +220,7 @@ def test_an_item_that_takes_too_long_is_ended(tmp_path):
 
 
 def test_lambdas_closures_and_partials_travel(tmp_path):
-    """With cloudpickle."""
+    """cloudpickle packs them."""
     pytest.importorskip("cloudpickle")
     more = 5
     assert mapped(tmp_path, lambda n: n + more, [1, 2], executor="process", max_workers=1) == [6, 7]

@@ -161,7 +161,7 @@ def test_a_notebook_executes_again_what_has_changed(notebook: Notebook) -> None:
 
 
 def test_a_session_executes_again_what_has_changed(notebook: Notebook) -> None:
-    """An edited cell, the cells below it, and all of them after a restart."""
+    """An edited cell, the cells below it, and all of them after a restart are executed again."""
     opened = "step = durably.session('study', 'study.db', key='study', on_change='redo')"
     load = "rows = step.run('load', lambda: print('load') or [1, 2, 300])"
     clean = """
@@ -245,7 +245,7 @@ def test_an_engine_cell_run_again_continues_what_the_pool_was_executing(notebook
 
 
 def test_a_removed_file_is_made_anew_by_the_engine_cell(notebook: Notebook, tmp_path: Path) -> None:
-    """``rm`` of the database and its cell again: a new, empty file, and no trouble."""
+    """After ``rm`` of the database its cell makes a new, empty file, without trouble."""
     assert run_all(notebook, CLASS, JOB, ENGINE, RUN).result == SUM
     notebook.ok("!rm nb.db*")
 

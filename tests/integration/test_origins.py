@@ -217,7 +217,7 @@ def test_an_adopted_run_is_continued(tmp_path: Path, warned: Warned, key: str | 
 
 
 def test_a_started_engine_claims_what_it_adopts(tmp_path: Path) -> None:
-    """At once, without waiting for the poll."""
+    """It claims it at once, without waiting for the poll."""
     (begun,) = given_begun(tmp_path, "invoices")
     with program(tmp_path, job_of("cleanup"), poll_interval=GRACE_S * 3) as app:
         app.start()

@@ -78,7 +78,7 @@ def both(path: Path, function: Any, **options: Any) -> tuple[Any, Any]:
 
 
 def test_a_registered_class_is_stored_with_and_without_an_annotation(tmp_path: Path) -> None:
-    """In all engines, inside of other values, as a field, and in one engine by its codecs=."""
+    """All engines store it, in other values and as a field too, or one engine by its codecs=."""
 
     def untyped():
         return {"a": (Money(1), [Money(2)])}

@@ -15,7 +15,7 @@ EXAMPLE, TRANSCRIPT = sections(README)[""]
 
 
 def test_the_first_screen_is_one() -> None:
-    """One sentence, an example of at most twelve lines, a transcript, three links."""
+    """It has one sentence, an example of at most twelve lines, a transcript and three links."""
     head = README.read_text(encoding="utf-8").partition("\n## ")[0]
     sentence = re.sub(r"^```.*?^```$", "", head, flags=re.DOTALL | re.MULTILINE).split("\n")[2]
 

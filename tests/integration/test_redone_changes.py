@@ -699,7 +699,7 @@ def test_a_fork_knows_what_is_out_of_date(book: Book) -> None:
 @pytest.mark.parametrize("key", [None, str])
 @pytest.mark.parametrize("call", ["map", "imap"])
 def test_items_of_a_map(book: Book, key: Any, call: str) -> None:
-    """A changed item alone; all of them with other code, other dependence, or a step before."""
+    """A changed item alone is executed; with other code, dependence or a step before, all are."""
 
     def code(
         items: Any, version: int = 0, a: int = 0, depends_on: Any = None, **options: Any

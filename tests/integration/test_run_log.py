@@ -394,7 +394,7 @@ def test_a_session_that_its_program_opens_again_after_a_death_is_no_warning(
     ],
 )
 def test_times_are_for_people(seconds: float, text: str) -> None:
-    """Tenths of a second below a minute, minutes above an hour."""
+    """They have tenths of a second below a minute, and minutes above an hour."""
     assert span(seconds, brief_s=60) == text
 
 

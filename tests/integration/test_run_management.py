@@ -178,7 +178,7 @@ def test_of_eight_threads_one_succeeds(app: durably.Durably, call: str) -> None:
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
 def test_retrigger_makes_a_fresh_run(app: durably.Durably, status: str) -> None:
-    """With payload, labels and concurrency key, without idempotency key, steps and attempts."""
+    """It has the payload, labels and concurrency key, but no idempotency key, steps or attempts."""
     old = run_of_status(app, status, labels={"a": "b"}, concurrency_key="c", idempotency_key="i")
     heard = events_of(app)
 

@@ -63,7 +63,7 @@ class TestRunUntilIdle:
         assert names_of_threads() == []
 
     def test_with_nothing_to_do_it_returns_zero(self, app: Durably) -> None:
-        """Again and again."""
+        """It does so again and again."""
         assert [app.run_until_idle() for _ in range(3)] == [0, 0, 0]
 
     def test_an_engine_without_jobs_executes_nothing(self, tmp_path: Path, app: Durably) -> None:
@@ -98,7 +98,7 @@ class TestRunUntilIdle:
         assert app.run_until_idle() == 6
 
     def test_it_executes_on_the_pool(self, app: Durably) -> None:
-        """Several at once, none of them in the calling thread."""
+        """Several are executed at once, none of them in the calling thread."""
         barrier = threading.Barrier(3, timeout=HANG_S)
 
         @durably.job

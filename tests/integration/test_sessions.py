@@ -335,7 +335,7 @@ def test_a_wait_for_one_that_is_closed_raises(db: Path, is_started: bool) -> Non
 
 
 def test_a_name_used_twice_is_an_error(db: Path) -> None:
-    """As everywhere, outside of notebooks."""
+    """It is one everywhere outside of notebooks."""
     with durably.session("import", db) as step:
         use(step, "a")
         with pytest.raises(durably.DuplicateStepError):

@@ -161,7 +161,7 @@ def test_the_report_of_a_failed_run(
 def test_the_report_of_runs_that_nobody_has_seen_to_fail(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], silenced: None
 ) -> None:
-    """A line, and the newest failure of each kind with its frames."""
+    """It has a line, and the newest failure of each kind with its frames."""
     error = runs_failed(tmp_path)
     lines = printed(error, capsys)
     assert lines[0] == str(error)
@@ -200,7 +200,7 @@ def test_the_report_of_failed_items(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_part_of_an_error_of_several_is_one_of_them(tmp_path: Path) -> None:
-    """For ``except*``, which splits it."""
+    """``except*`` splits the group into parts of its class."""
     error = items_failed(tmp_path)
     part = error.subgroup(KeyError)
     assert type(part) is ItemsFailedError
@@ -302,7 +302,7 @@ def test_a_shell_shows_the_line_and_the_frames_of_a_failed_run(
 
 
 def test_a_shell_shows_a_stop_as_one_line_and_other_errors_by_itself(shell: Shell) -> None:
-    """Without durably's frames."""
+    """It shows none of durably's frames."""
     stopped = KeyboardInterrupt()
     unhandled.add_stop_note(stopped, "stopped in step 'a'")
     assert stopped._render_traceback_() == ["KeyboardInterrupt: stopped in step 'a'"]

@@ -105,7 +105,7 @@ def test_a_first_step_that_fails_keeps_none(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_user_that_was_raised_from_it(tmp_path: Path) -> None:
-    """Python's own traceback of all of them, without durably's frames."""
+    """Python's own traceback of all of them is printed, without durably's frames."""
     _, text = printed("chain", tmp_path)
     expected = "".join(
         [
@@ -242,7 +242,7 @@ def test_hooks_are_installed_again_where_other_code_has_restored_its_own(tmp_pat
 def test_nothing_is_printed_without_a_standard_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a program without a console."""
+    """A program without a console has none."""
     exc = failed(tmp_path)
     hooks = sys.excepthook, threading.excepthook
     monkeypatch.setattr(sys, "stderr", None)
@@ -430,7 +430,7 @@ def test_an_error_of_durably_in_a_notebook(notebook: Notebook, source: str, erro
 
 
 def test_a_step_of_a_session_that_fails_in_a_notebook(notebook: Notebook) -> None:
-    """IPython's own traceback, of the cell and of the function."""
+    """IPython's own traceback shows the cell and the function."""
     notebook.ok("step = durably.session('churn', 'churn.db')")
     cell = notebook.execute("step.run('a', fetch, 20, 0.0)")
     assert "step.run('a', fetch, 20, 0.0)" in cell.traceback

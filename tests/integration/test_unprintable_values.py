@@ -79,7 +79,7 @@ def test_a_bound_too_small_to_print_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", VALUES, ids=["object", "int"])
 def test_a_job_is_named_in_the_same_way(tmp_path: Path, value: Any) -> None:
-    """Names, functions, options, durations and messages inside of a job."""
+    """It is so for names, functions, options, durations and messages inside of a job."""
     refusals: list[str] = []
 
     def job(step: Any) -> None:

@@ -140,7 +140,7 @@ def test_functions_are_not_kept_alive() -> None:
 
 
 def test_resolved_annotations() -> None:
-    """All annotations of a function, with strings resolved and extras kept."""
+    """All annotations of a function are returned, with strings resolved and extras kept."""
 
     def fn(step: int, payload: Annotated[Row, "x"]) -> None: ...
 

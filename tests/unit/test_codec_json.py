@@ -123,7 +123,7 @@ TOO_DEEP: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("type_", "value"), TOO_DEEP, ids=lambda v: type(v).__name__)
 def test_what_is_too_deep_or_circular_is_rejected(codec: Codec, type_: Any, value: Any) -> None:
-    """Never a RecursionError, and in no time."""
+    """It is never a RecursionError, and takes no time."""
     with pytest.raises(SerializationError):
         codec.encode_and_decode(value, type_, what="step 'a'")
     with pytest.raises(ValidationError):

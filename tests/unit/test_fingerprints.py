@@ -277,7 +277,7 @@ print(module.fingerprint(f))
 
 
 def test_it_is_the_same_in_each_process(tmp_path: Path) -> None:
-    """Whatever the hash seed and the folder."""
+    """The hash seed and the folder do not matter."""
     found = set()
     for seed in ("0", "1", "2"):
         script = tmp_path / f"{seed}.py"

@@ -102,7 +102,7 @@ def test_an_end_ends_each_wait(times: FakeClock) -> None:
 def test_what_a_service_asks_for_is_a_number_of_seconds(
     clock: FakeClock, when: float | timedelta | datetime, expected: float
 ) -> None:
-    """Seconds, a timedelta or an instant, never below 0."""
+    """It may be given in seconds, as a timedelta or an instant, and is never below 0."""
     clock.us = 1000 * 10**6
     after = durably.RetryAfter(when, "quota")
     assert seconds_until(after, clock) == expected

@@ -332,7 +332,7 @@ def ended(store: Database, owner: int, at_us: int) -> str:
 
 
 def test_old_terminal_runs_are_deleted(engine: Engine, store: Database, clock: FakeClock) -> None:
-    """Those that ended longer ago than retain_runs, and nothing else."""
+    """Those that ended longer ago than retain_runs are deleted, and nothing else."""
     day = 86_400_000_000
     clock.us = 100 * day
     old = ended(store, engine.owner, 98 * day - 1)

@@ -151,7 +151,7 @@ def test_a_time_is_relative_and_then_local_with_the_exact_one_as_its_tooltip(
     ],
 )
 def test_a_duration_has_the_precision_that_people_need(seconds: float, shown: str) -> None:
-    """Milliseconds below a tenth of a second, no seconds beyond an hour."""
+    """It has milliseconds below a tenth of a second, and no seconds beyond an hour."""
     assert words.took(seconds) == shown
 
 

@@ -92,7 +92,7 @@ def difference(before: Any, after: Any) -> str | None:
     ],
 )
 def test_what_comes_back_as_it_was_is_accepted(before: Any, after: Any) -> None:
-    """At every place as a plain value of the same content, too."""
+    """A plain value of the same content is accepted at every place, too."""
     assert difference(before, after) is None
 
 
@@ -118,7 +118,7 @@ def test_what_comes_back_as_it_was_is_accepted(before: Any, after: Any) -> None:
     ],
 )
 def test_the_first_difference_is_named(before: Any, after: Any, found: str) -> None:
-    """By the path of its place."""
+    """The message has the path of its place."""
     said = difference(before, after)
     assert said is not None
     assert found in said

@@ -146,7 +146,7 @@ def test_preserve_steps_is_a_bool(value: Any) -> None:
     ],
 )
 def test_retain_runs_is_an_age(value: Any, expected: timedelta | None) -> None:
-    """Seconds, a timedelta, a number of days, hours or minutes as text, or nothing."""
+    """It may be seconds, a timedelta, a number of days, hours or minutes as text, or nothing."""
     assert Settings(retain_runs=value).retain_runs == expected
 
 

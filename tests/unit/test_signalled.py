@@ -118,7 +118,7 @@ SILENT: Final = {
 
 @pytest.mark.parametrize("name", TELLING)
 def test_it_says_that_a_signal_has_ended_a_child(name: str) -> None:
-    """By itself, by what led to it, or by a member of its group."""
+    """The exception says it itself, or what led to it does, or a member of its group."""
     assert tells_of_signal(TELLING[name])
 
 

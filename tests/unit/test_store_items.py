@@ -96,7 +96,7 @@ def test_completed_item_is_final_and_nothing_of_its_batch_is_stored(
 
 
 def test_failed_item_is_replaced(store: Database, run: RunRow) -> None:
-    """By a later failure, and by its result."""
+    """A later failure replaces it, and so does its result."""
     save(store, run, failed(4, "a"))
     save(store, run, failed(4, "a", 2))
     assert all_of(store, run) == [failed(4, "a", 2)]
@@ -248,7 +248,7 @@ def test_windows_hold_every_item_once(
 
 
 def test_items_are_listed_by_status_and_in_parts(store: Database, run: RunRow) -> None:
-    """In the order of their index."""
+    """They come in the order of their index."""
     rows = [failed(index) if index % 3 else completed(index) for index in range(9)]
     save(store, run, *reversed(rows))
     assert all_of(store, run, status="failed") == [row for row in rows if row[3]]

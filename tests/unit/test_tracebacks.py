@@ -229,7 +229,7 @@ def test_what_durably_raised_an_error_from_is_not_its_fault(own: Any) -> None:
 
 
 def test_causes_contexts_and_members_are_cleaned_too(own: Any) -> None:
-    """Each exception once, also in a circle."""
+    """Each exception is cleaned once, also in a circle."""
 
     def fail() -> None:
         own.own_to_user(divide)
@@ -260,7 +260,7 @@ def test_causes_contexts_and_members_are_cleaned_too(own: Any) -> None:
 
 
 def test_a_chain_of_many_exceptions_needs_no_stack(own: Any) -> None:
-    """Thousands of causes, and of contexts."""
+    """There may be thousands of causes and of contexts."""
     for link in ("__cause__", "__context__"):
         first = last = raised(lambda: own.own_to_user(divide))
         for _ in range(5000):

@@ -62,7 +62,7 @@ def test_a_failure_is_the_newest_again_after_a_retry(failures: UnseenFailures) -
 
 
 def test_a_call_of_any_engine_counts(failures: UnseenFailures) -> None:
-    """Of all engines of the process, as long as they exist."""
+    """Calls of all engines of the process count, as long as these exist."""
     others = [UnseenFailures(lambda _run_id: False) for _ in range(3)]
     others[1].note("a", 1)
     failures.note("b", 4)

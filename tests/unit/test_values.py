@@ -90,7 +90,7 @@ def test_a_value_that_holds_itself_can_be_shown() -> None:
 
 
 def test_a_class_made_in_a_function_is_shown_by_its_own_name() -> None:
-    """Without the function's."""
+    """The name of the function is left out."""
 
     @attrs.frozen(eq=False, repr=False)
     class Local(Value):

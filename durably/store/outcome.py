@@ -3,9 +3,6 @@
 # Without ``from __future__ import annotations``, as in ``store.rows``.
 from typing import Any, Literal, NamedTuple
 
-import attrs
-
-from durably._platform.values import Value
 from durably.models import ErrorInfo
 from durably.store.rows import RunKey
 
@@ -50,8 +47,7 @@ class TriedAgain(NamedTuple):
     is_inside: bool = False
 
 
-@attrs.frozen(eq=False, repr=False)
-class Interrupted(Value):
+class Interrupted:
     """The job was stopped and has not come to an end: the run is pending again."""
 
 
@@ -70,8 +66,7 @@ class Suspended(NamedTuple):
     run_pk: RunKey | None = None
 
 
-@attrs.frozen(eq=False, repr=False)
-class Lost(Value):
+class Lost:
     """The run was cancelled or taken over meanwhile: only its owner is removed."""
 
 

@@ -6,6 +6,7 @@ SIGTERM: the tool that a step runs dies of it some milliseconds before the engin
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from typing import Final
@@ -44,6 +45,12 @@ def leading_to(
 def tells_of_signal(exc: BaseException, dealt_with: Iterable[BaseException] = ()) -> bool:
     """Return whether one of ``leading_to`` says that a signal ended a child process."""
     return any(_says_so(each) for each in leading_to(exc, dealt_with))
+
+
+def is_after_ctrl_c() -> bool:
+    """Return whether the calling code is executed because of a Ctrl-C, as a ``finally`` is."""
+    exc = sys.exc_info()[1]
+    return exc is not None and any(isinstance(e, KeyboardInterrupt) for e in leading_to(exc))
 
 
 def _says_so(exc: BaseException) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,18 +15,6 @@ _MOST_NAMED: Final = 3
 
 # A stop that is shorter than this says nothing: nobody has to decide anything meanwhile.
 _QUIET_S: Final = 0.5
-
-
-def is_leaving() -> bool:
-    """Return whether the calling code is executed because of a Ctrl-C, as a ``finally`` is."""
-    exc = sys.exc_info()[1]
-    seen: set[int] = set()
-    while exc is not None and id(exc) not in seen:
-        if isinstance(exc, KeyboardInterrupt):
-            return True
-        seen.add(id(exc))
-        exc = exc.__context__
-    return False
 
 
 class Notice:

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Final
 
 from durably._platform.clock import Clock
+from durably._platform.signalled import is_after_ctrl_c
 from durably._platform.signals import is_from_signal
 from durably.errors import ConflictError
 from durably.store.change_feed import ChangeFeed
 from durably.worker.claimer import Claimer
 from durably.worker.current_runs import CurrentRuns
 from durably.worker.dispatcher import Dispatcher
-from durably.worker.leaving import Notice, is_leaving
+from durably.worker.leaving import Notice
 from durably.worker.lifecycle import Lifecycle
 from durably.worker.state import EngineState
 from durably.worker.timers import Timers
@@ -133,7 +134,7 @@ class RunUntilIdle:
                 self._runs.end_stop()
 
     def _wait_for_rest(self, *, interrupt: bool) -> None:
-        notice = Notice(self._runs.all, self._clock, interrupt=True, again=is_leaving())
+        notice = Notice(self._runs.all, self._clock, interrupt=True, again=is_after_ctrl_c())
 
         def poll() -> None:
             if interrupt:

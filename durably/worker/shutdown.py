@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from durably._platform.clock import Clock
 from durably._platform.lock_timeouts import BUSY_TIMEOUT_S, limited
 from durably._platform.safe_repr import on_one_line
+from durably._platform.signalled import is_after_ctrl_c
 from durably._platform.signals import entered, is_from_signal
 from durably.errors import (
     ConflictError,
@@ -25,7 +26,7 @@ from durably.jobs.registry import JobRegistry
 from durably.models import RunStatus
 from durably.settings import Duration, check_bool, count, waitable
 from durably.store.care import leaves_files
-from durably.worker.leaving import Notice, is_leaving, say_abandoned, say_left
+from durably.worker.leaving import Notice, say_abandoned, say_left
 from durably.worker.state import State
 from durably.worker.supervisor import Supervisor
 
@@ -302,7 +303,7 @@ class Shutdown:
         Args:
             is_last: whether nothing follows, so that the log says how to leave.
         """
-        again = is_leaving()
+        again = is_after_ctrl_c()
         notice = Notice(
             self._supervisor.current_runs, self._clock, interrupt=interrupt, again=again
         )

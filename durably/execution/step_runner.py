@@ -191,7 +191,10 @@ class StepRunner(StepTurns):
         code = self._changes.of(fn)
         if (
             type(fn) is FunctionType
-            and fn.__closure__ is None  # it keeps nothing else alive
+            # It keeps nothing else alive.
+            and fn.__closure__ is None
+            and fn.__defaults__ is None
+            and fn.__kwdefaults__ is None
             and type(type_) is not Unresolved  # what it names may be defined later
         ):
             if len(self._functions) >= _MOST_FUNCTIONS:

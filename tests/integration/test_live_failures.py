@@ -162,3 +162,23 @@ def test_what_an_execution_had_in_memory_is_freed_when_the_run_leaves(
         eventually(lambda: runs[0]() is None)
     finally:
         gc.enable()
+
+
+def test_what_the_defaults_of_a_function_refer_to_is_freed_after_its_step(
+    app: durably.Durably,
+) -> None:
+    """A loop binds large values with ``lambda big=big: ...``: a run keeps none of them alive."""
+    bigs: list[weakref.ref[Big]] = []
+
+    @durably.job
+    def stepping(step: durably.StepContext) -> list[bool]:
+        for number in range(2):
+            big = Big()
+            bigs.append(weakref.ref(big))
+            step.run(f"by-position-{number}", lambda big=big: 1)
+            step.run(f"by-name-{number}", lambda *, big=big: 1)
+        del big
+        gc.collect()
+        return [ref() is None for ref in bigs]
+
+    assert app.trigger_and_wait(stepping).output == [True, True]

@@ -7,7 +7,7 @@ import threading
 from _thread import get_ident
 from collections.abc import Callable
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from durably._platform import fork_hooks
 from durably._platform.signals import deliver, let_through
@@ -269,7 +269,10 @@ class StepRunner(StepTurns):
             failed = exc
         if failed is not None:
             self._checkpoints.give_back(checkpoint)
-            self._raise_unreadable(name, output, type_, failed)
+            try:
+                raise self._unreadable(name, output, type_, failed)
+            finally:
+                del failed  # it refers to this frame, and so to the job's
         self._nested.note(name)
         self._run.has_replayed = True
         if old_code != code:
@@ -280,23 +283,22 @@ class StepRunner(StepTurns):
             self._recorder.emit("step:skip", name, index)
         return result
 
-    def _raise_unreadable(
+    def _unreadable(
         self, name: str, output: str, type_: Any, failed: BaseException
-    ) -> NoReturn:
-        """Raise what is to be done about a stored result that could not be decoded."""
+    ) -> BaseException:
+        """Return what is to be raised where a stored result could not be decoded."""
         if isinstance(failed, DatabaseError):
-            msg = f"run {self._run.id}: {failed}"
-            raise DatabaseError(msg, is_transient=failed.is_transient) from failed
+            error = DatabaseError(f"run {self._run.id}: {failed}", is_transient=failed.is_transient)
+            error.__cause__ = failed
+            return error
         if isinstance(failed, ValidationError | SerializationError):
             # Again, with advice for which the database is read.
             advice = self._changes.ways_out(name)
             try:
                 self._services.codec.decode(output, type_, what=_STORED, name=name, advice=advice)
-            except ValidationError as exc:
-                failed = SerializationError(str(exc))
-            except SerializationError as exc:
-                failed = exc
-        raise failed
+            except (ValidationError, SerializationError) as exc:
+                return SerializationError(str(exc))
+        return failed
 
     def _call(
         self,

@@ -182,3 +182,32 @@ def test_what_the_defaults_of_a_function_refer_to_is_freed_after_its_step(
         return [ref() is None for ref in bigs]
 
     assert app.trigger_and_wait(stepping).output == [True, True]
+
+
+def test_a_stored_result_that_does_not_fit_keeps_no_frame_of_the_job(
+    app: durably.Durably, eventually: Eventually
+) -> None:
+    """What the job had in its frame is freed at once, and not by the garbage collector."""
+    bigs: list[weakref.ref[Big]] = []
+
+    def text() -> str:
+        return "x"
+
+    @durably.job
+    def stepping(step: durably.StepContext) -> None:
+        big = Big()
+        bigs.append(weakref.ref(big))
+        if len(bigs) == 1:
+            step.run("a", int)
+            raise ValueError
+        with pytest.raises(durably.SerializationError, match="expected str, found int"):
+            step.run("a", text)
+
+    gc.disable()
+    try:
+        with pytest.raises(durably.RunFailedError):
+            app.trigger_and_wait(stepping, idempotency_key="k")
+        app.trigger_and_wait(stepping, idempotency_key="k", retry_failed=True)
+        eventually(lambda: bigs[1]() is None)
+    finally:
+        gc.enable()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Unpack
 
 from durably._platform.clock import Clock
+from durably._platform.fork_hooks import no_fork
 from durably._platform.signals import SIGNAL_POLL_S
 from durably.errors import DatabaseError
 from durably.execution.current_run import CurrentRun
@@ -390,9 +392,12 @@ class Claimer:
         self._slots.note_executed()
 
 
+@functools.cache
 def _prepare() -> None:
     """Import what executes a run, with all that a step can call, before a run is claimed.
 
-    An engine that executes nothing never needs it.
+    An engine that executes nothing never needs it. A fork waits for the import: a child could
+    never import what a thread of its parent was importing.
     """
-    from durably.execution import run_execution  # noqa: F401, PLC0415 - where first needed
+    with no_fork():
+        from durably.execution import run_execution  # noqa: F401, PLC0415 - where first needed

@@ -177,6 +177,12 @@ def test_the_child_opens_its_own(app: Durably) -> None:
     assert app.jobs["quick"].trigger_and_wait(timeout=HANG_S).output == os.getpid()
 
 
+def test_the_child_opens_its_own_when_the_parent_has_just_started(tmp_path: Path) -> None:
+    """A thread of the parent imports modules then, and the child needs the same ones."""
+    said = execute("forks_at_start", tmp_path / "x.db", tmp_path / "child.db")
+    assert said.stdout.split() == ["done", "done"], said.stderr
+
+
 def test_a_forked_child_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
     """The parent dies while a forked child lives on: its run is recovered at once."""
     with Child("forks_and_dies", tmp_path / "x.db") as parent:

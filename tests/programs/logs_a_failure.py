@@ -5,7 +5,7 @@
 
 import logging
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import durably
 
@@ -51,7 +51,7 @@ if "log" in how:
 for each in SILENCED.keys() & set(how):
     SILENCED[each]()
 with (
-    suppress(() if "uncaught" in how else durably.DurablyError),
+    nullcontext() if "uncaught" in how else suppress(durably.DurablyError),
     durably.Durably("x.db", jobs=[nightly]) as app,
 ):
     CALLS[call](app)

@@ -52,9 +52,10 @@ _EMITTED_AT_AN_END: Final[tuple[EventType, ...]] = (
 class Claimer:
     """Claims runs for one engine, and hands them over. Usable from any thread.
 
-    There are five ways: for all free slots, together with a trigger, together with the end of a
-    run, and for the calling thread the first run in line or a certain one. For the first three a
-    slot is reserved before the claim, so that nothing is claimed that cannot start at once.
+    There are six ways: for all free slots, together with a trigger, together with the end of a run,
+    and for the calling thread the first run in line, a certain one, or the child that its job waits
+    for. For the first three a slot is reserved before the claim, so that nothing is claimed that
+    cannot start at once.
 
     Args:
         hand_over: hands a run to a thread, after making threads for that many runs; raises

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from durably._platform.unhandled import show_stop_alone
 from durably.codec import UNTYPED
@@ -27,9 +27,6 @@ from durably.execution.services import Services
 from durably.execution.step_recorder import NOT_OURS, StepRecorder
 from durably.execution.step_runner import StepRunner
 from durably.models import error_info
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("durably")
 

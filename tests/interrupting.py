@@ -1,21 +1,54 @@
-"""Signals that are raised at chosen instructions of durably's code."""
+"""Signals that are raised at chosen instructions of durably's code, or in the middle of a wait."""
 
 from __future__ import annotations
 
 import dis
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from engines import GRACE_S
 
 import durably
 
 # Where CPython checks for signals: after a call, on entering a function, on going back in a loop.
 CHECKS = ("CALL", "RESUME", "JUMP_BACKWARD")
 PACKAGE = str(Path(durably.__file__).parent)
+
+# What stays at one instruction for so long waits there.
+_STILL_S = 0.01
+
+
+def await_wait() -> None:
+    """Block until the main thread waits in durably's code. For other threads."""
+    deadline = time.monotonic() + GRACE_S
+    before: tuple[int, int] | None = None
+    while True:
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        place = (id(frame), frame.f_lasti)
+        if place == before and frame.f_code.co_filename.startswith(PACKAGE):
+            return
+        assert time.monotonic() < deadline, "the main thread does not wait"
+        before = place
+        threading.Event().wait(_STILL_S)
+
+
+def press_in_a_wait() -> threading.Thread:
+    """Send this process a Ctrl-C as soon as the main thread waits in durably's code."""
+
+    def press() -> None:
+        await_wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
 
 
 class SignalAt:

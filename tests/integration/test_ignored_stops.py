@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 from children import Child
 from engines import GRACE_S, engine, record, take_over, types
+from interrupting import press_in_a_wait
 
 import durably
 
@@ -257,19 +258,14 @@ def in_a_step(step: durably.StepContext, app: durably.Durably) -> None:
 
 
 def in_a_sleep(step: durably.StepContext, app: durably.Durably) -> None:
-    in_a_moment()
+    press_in_a_wait()
     step.sleep(GRACE_S)
 
 
 def in_a_wait(step: durably.StepContext, app: durably.Durably) -> None:
     run = app.jobs["other"].trigger()
-    in_a_moment()
+    press_in_a_wait()
     app.wait(run, timeout=GRACE_S)
-
-
-def in_a_moment() -> None:
-    """Interrupt the main thread, which is about to wait."""
-    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
 
 
 @pytest.mark.parametrize("where", [in_a_step, in_a_sleep, in_a_wait], ids=lambda w: w.__name__)

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 from calls import names_of_threads
-from children import Eventually
 from engines import GRACE_S, engine
-from interrupting import SignalAt
+from interrupting import SignalAt, await_wait
 from invariants import check
 
 import durably
@@ -142,7 +141,7 @@ def test_threads_end_their_items_after_a_ctrl_c(tmp_path: Path, stopping: thread
 
 
 def test_a_ctrl_c_whose_handler_outlasts_a_wait_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it may on a busy machine: ``SimpleQueue.get`` would wait for ever, before Python 3.13."""
 
@@ -152,21 +151,12 @@ def test_a_ctrl_c_whose_handler_outlasts_a_wait_is_noticed(
         )  # in the handler, in the middle of the wait
         return time.monotonic()
 
-    def place() -> tuple[int, int]:
-        frame = sys._current_frames()[threading.main_thread().ident or 0]
-        return id(frame), frame.f_lasti
-
-    def waits() -> bool:
-        before = place()
-        threading.Event().wait(signals.SIGNAL_POLL_S / 5)
-        return place() == before
-
     stopped = []
 
     def job(step: durably.StepContext) -> int:
         def work(item: int) -> int:
             if item == 1:
-                eventually(waits)
+                await_wait()
                 os.kill(os.getpid(), signal.SIGINT)
             deadline = time.monotonic() + GRACE_S
             try:

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -20,6 +19,7 @@ from calls import HANG_S, Call, names_of_threads
 from children import PROGRAMS, Child
 from engines import engine, record, types
 from held import HeldJob
+from interrupting import press_in_a_wait
 from invariants import check
 
 import durably
@@ -165,10 +165,9 @@ def in_an_error_of_the_job(_: durably.StepContext, press: Callable[[], None]) ->
 
 def in_a_sleep_of_a_step(step: durably.StepContext, press: Callable[[], None]) -> None:
     def sleep() -> None:
-        timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
         if getattr(press, "is_due", True):
             vars(press)["is_due"] = False
-            timer.start()
+            press_in_a_wait()
             step.sleep(HANG_S)
 
     step.run("press", sleep)
@@ -384,11 +383,10 @@ def test_ctrl_c_during_a_wait_leaves_the_run_alone(app: Durably, tmp_path: Path)
     with engine(tmp_path) as other:
         call = Call(lambda: other.run(held.job, key="k"))
         held.inside()
-        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            pressing = press_in_a_wait()
             app.run(held.job, key="k")
-        timer.join()
+        pressing.join()
         held.let_all_go()
         assert call.result().status == "completed"
 

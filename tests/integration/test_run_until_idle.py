@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from calls import names_of_threads
 from children import left_by_the_dead
+from interrupting import press_in_a_wait
 
 import durably
 from durably import Durably, RunStatus, ValidationError
@@ -247,9 +248,7 @@ class TestProcessOne:
             elif place == "between steps":
                 signal.raise_signal(signal.SIGINT)
             else:
-                main = threading.main_thread().ident
-                assert main is not None
-                threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
+                press_in_a_wait()
                 step.sleep(1000)
             return "not interrupted"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from storekit import claim, finish, given_owner, given_running, query, stored, token_of, trigger
 
-from durably.errors import DatabaseError
+from durably.errors import DatabaseError, EngineClosedError
 from durably.store.outcome import OwnerDead, OwnerHung
 from durably.store.owners import Beat, OwnerRow
 from durably.store.rows import LogLine
@@ -49,6 +49,14 @@ def test_owner_that_has_started_says_so(store: Database) -> None:
     assert (only(store, owner).is_started, only(store, other).is_started) == (1, 0)
     store.write(owners.set_started, owner, is_started=False)
     assert only(store, owner).is_started == 0
+
+
+def test_first_beat_after_the_close_raises(store: Database) -> None:
+    """It says that the engine is closed, as each later one does."""
+    store.close()
+    for _ in range(2):
+        with pytest.raises(EngineClosedError):
+            store.beat(owners.list_all)
 
 
 def test_beat_marks_the_owner_and_its_running_runs(store: Database) -> None:

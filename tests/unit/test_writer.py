@@ -443,6 +443,8 @@ def test_writer_of_another_process_rejects(bench: Bench) -> None:
     bench.writer._pid += 1
     with pytest.raises(ForkedError, match="parent"):
         bench.writer.run(put("a"))
+    with pytest.raises(ForkedError, match="parent"):
+        bench.writer.maintain(put("a"))
     bench.writer._pid -= 1
     assert (len(bench.writer._queue), bench.names()) == (0, [])
 

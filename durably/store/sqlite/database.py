@@ -236,7 +236,7 @@ class Database(ReadFile):
         """Execute *operation* as ``write`` does, on the connection that no long write can delay."""
         self._open_file.raise_overwritten()
         try:
-            if self._unset_for_beats is not None:
+            if self._unset_for_beats is not None and not self._is_closed:
                 self._beats.maintain(set_synchronous, self._unset_for_beats)
                 self._unset_for_beats = None
             return self._beats.run(operation, *args, **kwargs)

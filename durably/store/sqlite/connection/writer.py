@@ -94,8 +94,7 @@ class GroupCommitWriter(ForkParticipant):
         Raises:
             DatabaseError: SQLite reported an error; nothing of the operation is stored.
         """
-        if os.getpid() != self._pid:
-            raise ForkedError("this engine belongs to the parent process; open a new one here")
+        self._refuse_child()
         if self._lock.locked():
             request = WriteRequest(operation, args, kwargs, *self._batches.waits())
             self._wait_for_turn(request)
@@ -203,6 +202,7 @@ class GroupCommitWriter(ForkParticipant):
 
         It is for WAL checkpoints and pragmas, which SQLite rejects inside a transaction.
         """
+        self._refuse_child()
         try:
             with self._lock:
                 return self._batches.maintain(operation, *args, **kwargs)
@@ -226,6 +226,11 @@ class GroupCommitWriter(ForkParticipant):
         with self.paused() as db:
             db.close()
         self._mutex.close()
+
+    def _refuse_child(self) -> None:
+        # There the lock stays taken.
+        if os.getpid() != self._pid:
+            raise ForkedError("this engine belongs to the parent process; open a new one here")
 
     def before_fork(self) -> None:
         """Wait until a transaction in progress has ended, so that no child inherits half of one."""

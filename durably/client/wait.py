@@ -259,6 +259,8 @@ class Waiter:
         self, waiting: Iterable[Brief | RunRow], patience: Patience, worker: Waiting
     ) -> None:
         """Raise ``NoWorkerError`` unless something can execute each of the runs."""
+        if self._store.closing.is_replaced:
+            return  # the engine has been stopped for that, and its end says more
         waiting = list(waiting)
         self._refuse_closed_session(waiting, worker)
         is_stuck = patience.is_stuck_again(is_stuck=worker.is_stuck)

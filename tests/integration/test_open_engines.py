@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calls import HANG_S, Call, names_of_threads
+from calls import HANG_S, Call, later, names_of_threads
 from children import Eventually, execute
 from held import HeldJob
 from interrupting import SignalAt
@@ -260,6 +260,29 @@ class TestRunsInProgress:
         assert held.calls == ["first", "second", "third"]
         second.close()
         assert check(path, is_idle=True, is_finished=True) == []
+
+    def test_a_wait_by_an_engine_that_is_being_replaced_is_answered_by_its_end(
+        self, path: Path, opened: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And not by the fact that nothing executes the run just now."""
+        held = HeldJob()
+        first = opened(path, jobs=[held.job])
+        run = first.trigger(held.job, 7)
+        is_stopped, may_close = later(monkeypatch, first._shutdown, "_close")
+        opening = Call(lambda: opened(path, jobs=[held.job], replace=True))
+        assert is_stopped.wait(HANG_S)
+        reads: list[str] = []
+        read = first._store.brief_or_ended
+        monkeypatch.setattr(
+            first._store, "brief_or_ended", lambda run_id: (reads.append(run_id), read(run_id))[1]
+        )
+        waiting = Call(lambda: first.wait(run))
+        # The one after it has been checked who can execute the run.
+        eventually(lambda: len(reads) >= 3 or waiting.outcome)
+        may_close.set()
+        opening.result().close()
+        with pytest.raises(EngineClosedError, match=REPLACED):
+            raise waiting.result()
 
     def test_a_run_in_a_thread_of_the_user_is_waited_for_and_named(
         self, path: Path, opened: Any, warned: Warned, eventually: Eventually

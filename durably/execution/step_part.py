@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from durably._platform.fork_hooks import no_fork
 from durably.execution.current_run import CurrentRun
 from durably.execution.services import Services
 from durably.execution.step_runner import StepRunner
@@ -22,6 +23,7 @@ class StepPart:
 
     @functools.cached_property
     def _waiting(self) -> Waiting:
-        from durably.execution.waiting import Waiting  # noqa: PLC0415 - where first needed
+        with no_fork():  # for the child, as before a claim
+            from durably.execution.waiting import Waiting  # noqa: PLC0415 - where first needed
 
         return Waiting(self._run, self._services, self._step_runner)

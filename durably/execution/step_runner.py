@@ -87,7 +87,8 @@ class StepRunner(StepTurns):
     @functools.cached_property
     def caller(self) -> StepCaller:
         """Calls functions again, and waits between two calls."""
-        from durably.execution.step_calls import StepCaller  # noqa: PLC0415 - where first needed
+        with fork_hooks.no_fork():  # for the child, as before a claim
+            from durably.execution.step_calls import StepCaller  # noqa: PLC0415 - where first needed
 
         return StepCaller(self._run, self._services, self._recorder, self._nested)
 

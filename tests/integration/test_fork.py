@@ -177,9 +177,13 @@ def test_the_child_opens_its_own(app: Durably) -> None:
     assert app.jobs["quick"].trigger_and_wait(timeout=HANG_S).output == os.getpid()
 
 
-def test_the_child_opens_its_own_when_the_parent_has_just_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["run_execution", "step_calls", "waiting"])
+def test_the_child_opens_its_own_when_the_parent_has_just_started(
+    tmp_path: Path, module: str
+) -> None:
     """A thread of the parent imports modules then, and the child needs the same ones."""
-    said = execute("forks_at_start", tmp_path / "x.db", tmp_path / "child.db")
+    paths = tmp_path / "x.db", tmp_path / "child.db"
+    said = execute("forks_at_start", *paths, f"durably.execution.{module}")
     assert said.stdout.split() == ["done", "done"], said.stderr
 
 

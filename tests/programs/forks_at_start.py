@@ -1,6 +1,6 @@
-"""Forks while a thread imports what executes a run, and executes a run in the child.
+"""Forks while a thread imports a module that executes a run, and executes a run in the child.
 
-Arguments: the database, and that of the child.
+Arguments: the database, that of the child, and the module.
 """
 
 import os
@@ -15,11 +15,11 @@ importing, forked = threading.Event(), threading.Event()
 
 
 class Finder:
-    """Keeps the import of what executes a run from ending before the fork, if that can be."""
+    """Keeps the import of the module from ending before the fork, if that can be."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "durably.execution.run_execution":
+        if name == sys.argv[3]:
             importing.set()
             forked.wait(0.2)
 
@@ -29,7 +29,9 @@ sys.meta_path.insert(0, Finder)
 
 @durably.job
 def job(step):
-    return step.run("only", lambda: "done")
+    output = step.options(retry=durably.Retry()).run("only", lambda: "done")
+    step.sleep_until("soon", 0)
+    return output
 
 
 app = durably.Durably(sys.argv[1], jobs=[job])

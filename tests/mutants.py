@@ -69,7 +69,7 @@ class Schema(NamedTuple):
 
 
 def no_trigger(name: str) -> Schema:
-    return Schema(rf"CREATE TRIGGER {name} .*?\nEND;")
+    return Schema(rf"CREATE TRIGGER {name}\s.*?\nEND;")
 
 
 def no_index(name: str) -> Schema:
@@ -77,9 +77,9 @@ def no_index(name: str) -> Schema:
 
 
 STORE: Final[dict[str, list[Statement | Schema]]] = {
-    "checkpoint of any claim": [Statement(steps, "STORE", "AND fence = ?2", "")],
+    "checkpoint of any claim": [Statement(steps, "STORE_NEW", "AND fence = ?2", "")],
     "checkpoint of a run that is not running": [
-        Statement(steps, "STORE", "AND status = 'running'", "")
+        Statement(steps, "STORE_NEW", "AND status = 'running'", "")
     ],
     "result replaced by any claim": [Statement(steps, "STORE_LAYERED", "AND fence = ?2", "")],
     "result replaced in a run that is not running": [

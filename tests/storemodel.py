@@ -818,6 +818,9 @@ class StoreMachine(RuleBasedStateMachine):
         """An owner is taken for dead or hung, and another one goes on with its runs."""
         running = [run for run in self.runs.values() if run.status == "running"]
         if running:
+            # A session, which is rare, rather than others.
+            sessions = [run for run in running if run.kind == "session"]
+            running = sessions or running
             owner = running[number % len(running)].owner
             assert owner is not None
             which = self.all_owners.index(owner)
@@ -831,24 +834,34 @@ class StoreMachine(RuleBasedStateMachine):
         which = self.all_owners.index(alive[number % len(alive)])
         self.claim(which, JOBS, 2, CODES[number % len(CODES)])
 
-    @rule(number=numbers, names=st.lists(st.sampled_from(STEPS), max_size=2))
-    def die_again(self, number: int, names: list[str]) -> None:
-        """Processes claim a run, one after the other, and die, the last one after some steps."""
+    @rule(
+        number=numbers, names=st.lists(st.sampled_from(STEPS), max_size=2), redoes=st.booleans()
+    )
+    def die_again(self, number: int, names: list[str], redoes: bool) -> None:
+        """Processes claim a run, one after the other, and die.
+
+        The last one dies after some steps, or each after it has replaced their results.
+        """
         for left in range(1 + number % 3, 0, -1):
             self.register()
             which, before = len(self.all_owners) - 1, len(self.executions)
             self.claim(which, JOBS, 1, (ANY,))
             for execution in self.executions[before:]:
-                for name in names if left == 1 else ():
-                    self.step_of(execution, name, "ok")
+                for nth, name in enumerate(names):
+                    if redoes:
+                        self.step_again(execution, name, nth)
+                    elif left == 1:
+                        self.step_of(execution, name, "ok")
             self.recover_dead(which)
 
     def an_execution(self, number: int) -> Execution:
-        # Those that matter more often: stale ones of a run that goes on, and the latest.
+        # Those that matter more often: stale ones of a run that is executed, and the latest.
         stale = [
             execution
             for execution in self.executions
-            if execution.id in self.runs and self.runs[execution.id].fence > execution.fence
+            if (run := self.runs.get(execution.id)) is not None
+            and run.fence > execution.fence
+            and run.status == "running"
         ]
         if stale and number % 3 == 0:
             return stale[-1 - number // 3 % len(stale)]

@@ -45,6 +45,7 @@ def run_machine() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # hundreds of histories of the store
 @pytest.mark.mutant
 @pytest.mark.parametrize("mutant", STORE)
 def test_mutant_of_the_store_is_caught(

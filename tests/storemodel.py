@@ -834,9 +834,7 @@ class StoreMachine(RuleBasedStateMachine):
         which = self.all_owners.index(alive[number % len(alive)])
         self.claim(which, JOBS, 2, CODES[number % len(CODES)])
 
-    @rule(
-        number=numbers, names=st.lists(st.sampled_from(STEPS), max_size=2), redoes=st.booleans()
-    )
+    @rule(number=numbers, names=st.lists(st.sampled_from(STEPS), max_size=2), redoes=st.booleans())
     def die_again(self, number: int, names: list[str], redoes: bool) -> None:
         """Processes claim a run, one after the other, and die.
 

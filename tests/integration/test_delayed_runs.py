@@ -51,9 +51,9 @@ def test_a_run_begins_when_it_is_due(tmp_path: Path) -> None:
         assert (run.output, run.run_at) == (2, None)
     app = durably.Durably(tmp_path / "other.db", jobs=[double])
     try:
-        soon = app.trigger(double, 1, delay=0.1)
         app.trigger(double, 2, delay=3600)
         assert app.run_until_idle() == 0
+        soon = app.trigger(double, 1, delay=0.1)
         assert app.run_until_idle(max_wait=60) == 1
         assert soon.refresh().output == 2
     finally:

@@ -27,6 +27,9 @@ schema.migrations = lambda: scripts
 with tempfile.TemporaryDirectory() as folder:
     with durably.Durably(folder + "/x.db", jobs=[durably.Job("none", lambda step: None)]) as app:
         app.jobs["none"].trigger_and_wait(timeout=20)
+    with durably.entry.read_only.open_read_only(folder + "/x.db") as reads:
+        reads.find_runs()
+    durably.testing.check(folder + "/x.db")
     with contextlib.suppress(durably.DatabaseError):
         durably.Durably(folder + "/missing/x.db")
 

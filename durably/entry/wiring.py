@@ -48,6 +48,7 @@ class Parts(NamedTuple):
 def open_session_parts(
     name: str,
     path: str | os.PathLike[str] | None,
+    /,
     *,
     jobs: Iterable[Job[Any, Any]] = (),
     converter: cattrs.Converter | None = None,

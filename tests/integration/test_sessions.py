@@ -707,6 +707,8 @@ def test_an_unknown_option_is_named(db: Path) -> None:
     """As a call of Python's own would."""
     with pytest.raises(TypeError, match="unexpected keyword argument 'max_worker'"):
         durably.session("import", db, max_worker=4)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"session\(\) got an unexpected keyword argument 'path'"):
+        durably.session("import", path=db)  # type: ignore[call-arg]
 
 
 def test_without_a_path_the_environment_names_the_file(

@@ -395,10 +395,6 @@ class Claimer:
 
 @functools.cache
 def _prepare() -> None:
-    """Import what executes a run, with all that a step can call, before a run is claimed.
-
-    An engine that executes nothing never needs it. A fork waits for the import: a child could
-    never import what a thread of its parent was importing.
-    """
-    with no_fork():
+    """Import what executes a run, which an engine that claims nothing never needs."""
+    with no_fork():  # a child could never import what a thread of its parent was importing
         from durably.execution import run_execution  # noqa: F401, PLC0415 - where first needed
